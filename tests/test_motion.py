@@ -119,7 +119,7 @@ def test_columns_that_lie_apart_have_a_shift_each_and_one_scale(tmp_path: Path) 
     rows = [f"p{n},{t},{52 + 1e-4 * (t + n):.5f},{13 - 2e-4 * t:.5f}" for n in range(4) for t in range(24)]
     task: Any = load_task(recipe(tmp_path, "\n".join(["unique_id,step,x,y", *rows]) + "\n"), SMALL)
     task.prepare()
-    scaled = np.concatenate([task.scaling.scaled(track) for track in task.tracks.tracks("train")])
+    scaled = np.concatenate([task.scaling.scaled(track) for track in task.tracks.of("train")])
     assert len(task.scaling.scale) == 1
     assert scaled.mean(0) == pytest.approx([0, 0], abs=1e-3)
     assert np.square(scaled).mean() == pytest.approx(1, abs=1e-3)

@@ -229,7 +229,7 @@ def test_midi_files_that_cannot_be_read_are_counted_and_left_out(tmp_path: Path)
     (note,) = (line for line in said if line.startswith("note"))
     assert note.startswith("note: train: 2 of 3 files cannot be read, left out: ")
     assert note.endswith("1.mid: is no MIDI file that can be read (it ends too early), …")
-    assert len(task.pieces.rolls("train")) == 1
+    assert len(task.pieces.of("train")) == 1
     (tmp_path / "0.mid").unlink()
     with pytest.raises(DataError, match=r"1\.mid: is no MIDI file that can be read"):
         load_task(path, SMALL).ready(quietly)
@@ -240,7 +240,7 @@ def test_keys_that_are_not_known_are_counted_and_splits_are_apart(tmp_path: Path
     task: Any = load_task(recipe(tmp_path, echoes(20) + "20,60 - 60\n"), [*SMALL, "data.longest=5"])
     task.ready(said.append)
     assert "note: train: 1 of 403 sounding keys are not among data.lowest 55 to data.highest 80, left out" in said
-    train, valid = (task.pieces.rolls(split) for split in ("train", "valid"))
+    train, valid = (task.pieces.of(split) for split in ("train", "valid"))
     assert (len(train), len(valid)) == (19, 2)
     learnt = task.batches("train", None, "learn")
     batches = [learnt.batch(0, index) for index in range(len(learnt))]
@@ -248,7 +248,7 @@ def test_keys_that_are_not_known_are_counted_and_splits_are_apart(tmp_path: Path
     assert sum(batch.count for batch in batches) == sum(map(len, train))
     assert task.batches("valid", None, "score").batch(0, 0).chords.shape[1] == max(map(len, valid))
     two: Any = load_task(recipe(tmp_path, "60 62\n64\n"), [*SMALL, "data.valid_fraction=0.9"])
-    assert [len(two.pieces.rolls(split)) for split in ("train", "valid")] == [1, 1]
+    assert [len(two.pieces.of(split)) for split in ("train", "valid")] == [1, 1]
     alone: Any = load_task(recipe(tmp_path, "60 62\n"), SMALL)
     with pytest.raises(DataError, match="expected two pieces or more, of which one is held out"):
         alone.ready(quietly)

@@ -123,7 +123,7 @@ def test_what_is_left_out_is_told_and_a_scale_is_kept(tmp_path: Path) -> None:
     assert "note: train: 1 drawing without a point, left out" in said
     assert "note: train: 1 drawing of more than 20 points, left out (longest)" in said
     assert any(line.startswith("train: 18 drawings, 108 points") for line in said)
-    every = np.concatenate([one[:, :2] for one in task.drawings.drawings("train")])
+    every = np.concatenate([one[:, :2] for one in task.drawings.of("train")])
     assert task.scaling.scale[0] == pytest.approx(every.std())
     assert task.scaling.shift == (0.0,)
     far: Any = load_task(recipe(tmp_path, boxes(4000) + "[[0,0,0],[1e9,0,1]]\n"), [*SMALL, "data.valid_fraction=0"])

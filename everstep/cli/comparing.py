@@ -64,11 +64,11 @@ def compare(
       everstep compare runs/counts runs/lstm --on letters.txt
       everstep compare runs/kn5 runs/lstm --mix --cache 500 --picture table.png
 
-    Each line is scored by itself, as by `everstep score`, or with --carry after those before it; blank lines are left
-    out. Bits a character (music: a step) compare models of any vocabulary; perplexity is per token, and compares models
-    of the same tokens. The intervals are of a paired bootstrap over lines: if one has 0 in it, the run may be as good
-    as the best. ≥: unknown words are not spelled. *: adapted to the text before each token. Weights of mixtures are
-    learned by EM on the validation text.
+    Each line is scored by itself, as by `everstep score`, or with --carry after those before it; blank lines are
+    left out. Bits a character (a step, where no text is scored) compare models of any vocabulary; perplexity is per
+    token, and compares models of the same tokens. The intervals are of a paired bootstrap over lines: if one has 0
+    in it, the run may be as good as the best. ≥: unknown words are not spelled. *: adapted to the text before each
+    token. Weights of mixtures are learned by EM on the validation text.
     """
     from everstep.runs.compared_runs import lines_of, names_of, read_lines_of, table
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cached_property
 
 import numpy as np
 
@@ -14,8 +13,7 @@ from everstep.data.readers.drawings import Drawing, read_drawings
 from everstep.data.text.text_files import expand
 from everstep.errors import DataError, counted
 from everstep.networks.number_scaling import NumberScaling
-from everstep.runs.held_out import train_and_valid
-from everstep.runs.named_files import split_names
+from everstep.runs.held_out import WholeExamples
 from everstep.sections import Count, Files, Probability, Section
 
 SCORED = 128
@@ -53,36 +51,11 @@ class DrawingSection(Section):
         return self.valid is not None or self.valid_fraction > 0
 
 
-class Drawings:
-    """The drawings of a recipe by split; each file is read once.
+class Drawings(WholeExamples[Drawing]):
+    """The drawings (T, 3) of a recipe by split, in units of the data."""
 
-    Raises:
-        DataError: on first use: a file cannot be read or used, or there is no such split.
-    """
-
-    def __init__(self, section: DrawingSection, seed: int):
-        self.section, self._seed = section, seed
-        self._read: dict[str, list[Drawing]] = {}
-        self.notes: list[str] = []
-
-    def drawings(self, split: str) -> list[Drawing]:
-        """The drawings (T, 3) of a split, in units of the data.
-
-        Raises:
-            DataError: there is no such split, or it has no drawing.
-        """
-        known = split_names(self.section)
-        if split not in known:
-            raise DataError(f"this run has no {split} split; it has {', '.join(known)}")
-        if split != "test" and self.section.valid is None:
-            return self._parted[split]
-        if split not in self._read:
-            self._read[split] = self._given(split)
-        return self._read[split]
-
-    @cached_property
-    def _parted(self) -> dict[str, list[Drawing]]:
-        return train_and_valid(self._given("train"), self.section, self._seed, "drawing")
+    section: DrawingSection
+    unit = "drawing"
 
     def _given(self, split: str) -> list[Drawing]:
         paths = expand(getattr(self.section, split))
@@ -101,7 +74,7 @@ class Drawings:
 
     def scaling(self) -> NumberScaling:
         """One scale for both directions, the deviation of all training moves, and no shift."""
-        moves = [drawing[:, :2] for drawing in self.drawings("train")]
+        moves = [drawing[:, :2] for drawing in self.of("train")]
         found = NumberScaling.fitted(moves, ("dx", "dy"), (2,), "all")
         return replace(found, shift=(0.0,))
 
@@ -111,7 +84,7 @@ class Drawings:
         Raises:
             DataError: a move is very far from those of training.
         """
-        return [scaled_moves(one, scaling, f"{split}, drawing {n}") for n, one in enumerate(self.drawings(split), 1)]
+        return [scaled_moves(one, scaling, f"{split}, drawing {n}") for n, one in enumerate(self.of(split), 1)]
 
     def batches(self, split: str, scaling: NumberScaling, batch_size: int = SCORED, learn: bool = False) -> MoveBatches:
         """The drawings of a split: shuffled and changed to learn from, in order and as they are otherwise."""
@@ -122,11 +95,11 @@ class Drawings:
 
     def told(self, scaling: NumberScaling) -> Iterator[str]:
         """Lines for the user: drawings and points of each split, and moves that are strange."""
-        for split in split_names(self.section):
-            drawings = self.drawings(split)
+        for split in self.splits():
+            drawings = self.of(split)
             points = sum(map(len, drawings))
             yield f"{split}: {counted(len(drawings), 'drawing')}, {points:,} points"
-        far = [float(np.abs(one[:, :2]).max()) / scaling.scale[0] for one in self.drawings("train")]
+        far = [float(np.abs(one[:, :2]).max()) / scaling.scale[0] for one in self.of("train")]
         if (longest := max(far)) > STRANGE:
             many = counted(sum(one > STRANGE for one in far), "training drawing")
             yield (f"note: {many} with moves of up to {longest:,.0f} deviations, beside which all others are small: "
@@ -136,7 +109,7 @@ class Drawings:
     def digest(self, split: str) -> str:
         """The SHA-256 of all drawings."""
         total = hashlib.sha256()
-        for drawing in self.drawings(split):
+        for drawing in self.of(split):
             total.update(str(drawing.shape).encode() + np.ascontiguousarray(drawing).tobytes())
         return total.hexdigest()
 

@@ -20,7 +20,6 @@ from everstep.networks.move_decoder import made_drawings
 from everstep.networks.move_model import MoveModel, begun, point_nats
 from everstep.networks.number_scaling import NumberScaling
 from everstep.runs.drawing_data import Drawings, scaled_moves
-from everstep.runs.named_files import split_names
 
 SHOWN = 24
 """Drawings of each kind in the grid."""
@@ -37,7 +36,7 @@ def chosen_drawing(drawings: Drawings, text: str | None) -> Drawing:
         DataError: the text has no point.
     """
     if text is None:
-        return max(drawings.drawings(split_names(drawings.section)[-1])[:SHOWN], key=len)
+        return max(drawings.of(drawings.splits()[-1])[:SHOWN], key=len)
     line = next((line for line in text.splitlines() if line.strip()), "")
     if not len(found := drawing_of(line, "the text")):
         raise DataError("the text: expected a drawing with a point; got none")
@@ -82,7 +81,7 @@ def drawing_pictures(
     scale = scaling.scale[0]
     drawing = chosen_drawing(drawings, text)[:DRAWN]
     moves = scaled_moves(drawing, scaling, "the text")
-    held_out = drawings.drawings(split_names(drawings.section)[-1])[:SHOWN]
+    held_out = drawings.of(drawings.splits()[-1])[:SHOWN]
     most = 2 * max(map(len, held_out))
     made = made_drawings(model, SHOWN, most, temperature, seed=1)
     path = out / "drawings.png"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -15,8 +14,7 @@ from everstep.data.readers.chords import HIGHEST, Chord, read_pieces
 from everstep.data.readers.midi import is_midi
 from everstep.data.text.text_files import expand
 from everstep.errors import DataError, counted
-from everstep.runs.held_out import train_and_valid
-from everstep.runs.named_files import split_names
+from everstep.runs.held_out import WholeExamples
 from everstep.sections import Count, Files, Probability, Section, Whole
 
 SCORED = 64
@@ -84,36 +82,11 @@ class MusicSection(Section):
         return self.roll(piece)
 
 
-class Pieces:
-    """The pieces of a recipe by split; each file is read once.
+class Pieces(WholeExamples[Roll]):
+    """The pieces (steps, K) of a recipe by split."""
 
-    Raises:
-        DataError: on first use: a file cannot be read or used, or there is no such split.
-    """
-
-    def __init__(self, section: MusicSection, seed: int):
-        self.section, self._seed = section, seed
-        self._read: dict[str, list[Roll]] = {}
-        self.notes: list[str] = []
-
-    def rolls(self, split: str) -> list[Roll]:
-        """The pieces (steps, K) of a split.
-
-        Raises:
-            DataError: there is no such split, or it has no piece.
-        """
-        known = split_names(self.section)
-        if split not in known:
-            raise DataError(f"this run has no {split} split; it has {', '.join(known)}")
-        if split != "test" and self.section.valid is None:
-            return self._parted[split]
-        if split not in self._read:
-            self._read[split] = self._given(split)
-        return self._read[split]
-
-    @cached_property
-    def _parted(self) -> dict[str, list[Roll]]:
-        return train_and_valid(self._given("train"), self.section, self._seed, "piece")
+    section: MusicSection
+    unit = "piece"
 
     def _given(self, split: str) -> list[Roll]:
         section = self.section
@@ -149,7 +122,7 @@ class Pieces:
 
     def batches(self, split: str, batch_size: int = SCORED, learn: bool = False) -> ChordBatches:
         """The pieces of a split: shuffled, transposed and cut to learn from, in order and whole otherwise."""
-        rolls, section = self.rolls(split), self.section
+        rolls, section = self.of(split), self.section
         if not learn:
             return ChordBatches(rolls, batch_size)
         size = section.longest or max(map(len, rolls))
@@ -158,8 +131,8 @@ class Pieces:
 
     def told(self) -> Iterator[str]:
         """Lines for the user: pieces, steps and sounding keys of each split."""
-        for split in split_names(self.section):
-            rolls = self.rolls(split)
+        for split in self.splits():
+            rolls = self.of(split)
             steps = sum(map(len, rolls))
             sounding = sum(int(roll.sum()) for roll in rolls) / steps
             yield f"{split}: {counted(len(rolls), 'piece')}, {steps:,} steps of {sounding:.1f} keys on average"
@@ -168,6 +141,6 @@ class Pieces:
     def digest(self, split: str) -> str:
         """The SHA-256 of all pieces."""
         total = hashlib.sha256()
-        for roll in self.rolls(split):
+        for roll in self.of(split):
             total.update(str(roll.shape).encode() + np.packbits(roll).tobytes())
         return total.hexdigest()

@@ -18,7 +18,6 @@ from everstep.look.piano_roll import draw_continued, draw_surprise, key_name
 from everstep.networks.chord_decoder import continued
 from everstep.networks.chord_model import ChordModel
 from everstep.runs.music_data import Pieces
-from everstep.runs.named_files import split_names
 
 DRAWN = 64
 """Steps of a piece that are drawn, at most."""
@@ -27,7 +26,7 @@ DRAWN = 64
 def chosen_piece(pieces: Pieces, text: str | None) -> Roll:
     """The piece in the user's text, or else the first one of the last split."""
     if text is None:
-        return pieces.rolls(split_names(pieces.section)[-1])[0]
+        return pieces.of(pieces.splits()[-1])[0]
     return pieces.section.heard(chords_of(text, "the text"), "the text")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -23,8 +22,8 @@ from everstep.errors import DataError, counted
 from everstep.heads.ctc import steps_needed
 from everstep.networks.alphabet import Alphabet, Unit
 from everstep.networks.number_scaling import NumberScaling
-from everstep.runs.held_out import train_and_valid
-from everstep.runs.named_files import file_problems, split_names
+from everstep.runs.held_out import WholeExamples
+from everstep.runs.named_files import file_problems
 from everstep.runs.progress_bar import progress_bar
 from everstep.sections import Count, Files, Positive, Probability, Section, Whole
 
@@ -139,36 +138,11 @@ def heard(audio: str, section: SpokenSection, text: str = "", where: str = "") -
     return Spoken(audio, text, frames, len(samples) / section.sample_rate, found.rate, found.samples.shape[1])
 
 
-class Recordings:
-    """The recordings of a recipe by split; each is read once.
+class Recordings(WholeExamples[Spoken]):
+    """The recordings of a recipe by split."""
 
-    Raises:
-        DataError: on first use: a file cannot be read or used, or there is no such split.
-    """
-
-    def __init__(self, section: SpokenSection, seed: int):
-        self.section, self._seed = section, seed
-        self._read: dict[str, list[Spoken]] = {}
-        self.notes: list[str] = []
-
-    def of(self, split: str) -> list[Spoken]:
-        """The recordings of a split.
-
-        Raises:
-            DataError: there is no such split, or it has no recording.
-        """
-        known = split_names(self.section)
-        if split not in known:
-            raise DataError(f"this run has no {split} split; it has {', '.join(known)}")
-        if split != "test" and self.section.valid is None:
-            return self._parted[split]
-        if split not in self._read:
-            self._read[split] = self._given(split)
-        return self._read[split]
-
-    @cached_property
-    def _parted(self) -> dict[str, list[Spoken]]:
-        return train_and_valid(self._given("train"), self.section, self._seed, "recording")
+    section: SpokenSection
+    unit = "recording"
 
     def _given(self, split: str) -> list[Spoken]:
         section = self.section
@@ -275,7 +249,7 @@ class Recordings:
         Raises:
             DataError: no text of a split can be spelled, so that it would have no loss.
         """
-        for split in split_names(self.section):
+        for split in self.splits():
             spoken = self.of(split)
             seconds = [one.seconds for one in spoken]
             words = sum(len(one.text.split()) for one in spoken)

@@ -13,7 +13,6 @@ from everstep.errors import DataError
 from everstep.look.passage import Passage
 from everstep.look.spikes import DrawnRecording, draw_spikes
 from everstep.networks.recogniser import Recogniser
-from everstep.runs.named_files import split_names
 from everstep.runs.recognition import Recognition
 from everstep.runs.spoken_data import Recordings, Spoken, heard
 from everstep.runs.transcriptions import Heard, label_log_p
@@ -29,7 +28,7 @@ def shown_recordings(recordings: Recordings, text: str | None, most: int) -> lis
         DataError: a line names none that can be read, or that has samples.
     """
     if text is None:
-        spoken = recordings.of(split_names(recordings.section)[-1])
+        spoken = recordings.of(recordings.splits()[-1])
         return sorted(spoken, key=lambda one: -len(one.frames))[:most]
     found = []
     for line in [line for line in text.splitlines() if line.strip()][:most]:

@@ -6,7 +6,6 @@ import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from everstep.data.track_windows import TrackWindows
 from everstep.errors import DataError, counted
 from everstep.networks.mover import MoverSection
 from everstep.networks.number_scaling import NumberScaling
-from everstep.runs.held_out import train_and_valid
+from everstep.runs.held_out import WholeExamples
 from everstep.sections import Count, Files, Probability, Section
 
 SCORED = 1024
@@ -64,45 +63,15 @@ class TrackSection(Section):
         return self.format == "rows"
 
 
-class Tracks:
-    """The tracks of a recipe by split; each file is read once.
+class Tracks(WholeExamples[NDArray[Any]]):
+    """The tracks (T, D) of a recipe by split, in units of the data."""
 
-    Raises:
-        DataError: on first use: a file cannot be read or used, or there is no such split.
-    """
+    section: TrackSection
+    unit = "track"
 
     def __init__(self, section: TrackSection, seed: int):
-        self.section, self._seed = section, seed
-        self._read: dict[str, list[NDArray[Any]]] = {}
+        super().__init__(section, seed)
         self.columns: tuple[str, ...] = ()
-        self.notes: list[str] = []
-
-    def splits(self) -> tuple[str, ...]:
-        """The splits of the recipe, among train, valid and test."""
-        section = self.section
-        return (
-            "train",
-            *(("valid",) if section.validated else ()),
-            *(("test",) if section.test is not None else ()),
-        )
-
-    def tracks(self, split: str) -> list[NDArray[Any]]:
-        """The tracks (T, D) of a split, in units of the data.
-
-        Raises:
-            DataError: there is no such split, a number is missing, or positions have other columns than in training.
-        """
-        if split not in self.splits():
-            raise DataError(f"this run has no {split} split; it has {', '.join(self.splits())}")
-        if split != "test" and self.section.valid is None:
-            return self._parted[split]
-        if split not in self._read:
-            self._read[split] = self._given(split)
-        return self._read[split]
-
-    @cached_property
-    def _parted(self) -> dict[str, list[NDArray[Any]]]:
-        return train_and_valid(self._given("train"), self.section, self._seed, "track")
 
     def _given(self, split: str) -> list[NDArray[Any]]:
         found: list[NDArray[Any]] = []
@@ -123,7 +92,7 @@ class Tracks:
 
         One scale keeps directions; a shift each lets columns lie apart, such as a latitude and a longitude.
         """
-        tracks = self.tracks("train")
+        tracks = self.of("train")
         shape = tracks[0].shape[1:]
         shift = NumberScaling.fitted(tracks, self.columns, shape, "each").shift
         return replace(
@@ -138,7 +107,7 @@ class Tracks:
         Raises:
             DataError: positions are not those of training, or no track is long enough.
         """
-        tracks = self.tracks(split)
+        tracks = self.of(split)
         check_columns(self.columns, scaling, f"data.{split}")
         scaled = [scaling.scaled(track) for track in tracks]
         return TrackWindows(scaled, model.window, model.horizon, batch_size, seed=self._seed if learn else None)
@@ -147,15 +116,15 @@ class Tracks:
         """Lines for the user: tracks and windows of each split, and tracks too short."""
         for split in self.splits():
             windows = self.windows(split, scaling, model)
-            short = sum(len(track) < model.window + model.horizon for track in self.tracks(split))
+            short = sum(len(track) < model.window + model.horizon for track in self.of(split))
             left = f"; {short:,} too short" if short else ""
-            yield f"{split}: {counted(len(self.tracks(split)), 'track')}, {len(windows.starts):,} windows{left}"
+            yield f"{split}: {counted(len(self.of(split)), 'track')}, {len(windows.starts):,} windows{left}"
         yield from (f"note: {note}" for note in self.notes)
 
     def digest(self, split: str) -> str:
         """The SHA-256 of all positions."""
         total = hashlib.sha256()
-        for track in self.tracks(split):
+        for track in self.of(split):
             total.update(str(track.shape).encode() + np.ascontiguousarray(track).tobytes())
         return total.hexdigest()
 

@@ -98,7 +98,7 @@ class Music(Task[MusicRecipe]):
 
     def rivals(self, split: str, quick: bool = False) -> list[dict[str, Any]]:
         """Nats of a chord by the frequency of each key, alone and given itself a step before."""
-        found = key_rivals(self.pieces.rolls("train"), self.pieces.rolls(split))
+        found = key_rivals(self.pieces.of("train"), self.pieces.of(split))
         return [{"name": name, "loss": nats, "bits": nats / math.log(2)} for name, nats in found]
 
     @torch.inference_mode()
@@ -116,7 +116,7 @@ class Music(Task[MusicRecipe]):
     def lines(self, split: str) -> list[str]:
         """The pieces of a split as text, of the keys that the model knows."""
         lowest = self.recipe.data.lowest
-        rolls = self.pieces.rolls(split)
+        rolls = self.pieces.of(split)
         return [chords_text(tuple((np.flatnonzero(keys) + lowest).tolist()) for keys in roll) for roll in rolls]
 
     def file_lines(self, path: Path) -> list[str]:

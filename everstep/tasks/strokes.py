@@ -121,7 +121,7 @@ class Strokes(Task[StrokesRecipe]):
 
     def lines(self, split: str) -> list[str]:
         """The drawings of a split as text."""
-        return [drawing_text(one) for one in self.drawings.drawings(split)]
+        return [drawing_text(one) for one in self.drawings.of(split)]
 
     def decoder(self, model: Any, given: str) -> Decoder:
         """A decoder that continues the drawing `given`."""
